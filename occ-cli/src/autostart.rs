@@ -3,15 +3,14 @@
 //! Fifty `occ` at once start one daemon: one has its turn (`locks`) and starts it, the others find it running when theirs
 //! comes. It is started through its systemd unit where there is one (`unit`), else as a process of its own.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use occ_proto::paths::{Env, is_read_only};
-use occ_proto::policy::GRANT_SOCKET;
+use occ_proto::paths::{Env, is_grants, is_read_only};
 use occ_proto::text::sanitize;
 use occ_proto::{Code, KEY_VARIABLES};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
@@ -185,11 +184,6 @@ pub(crate) fn of_ended_grant(socket: &Path, error: CliError) -> CliError {
 
 /// What shows which grants there are.
 const IN_FORCE: &str = "occ grant list, where it was made, shows those in force";
-
-/// Returns whether a socket is that of a grant.
-pub(crate) fn is_grants(socket: &Path) -> bool {
-    socket.file_name() == Some(OsStr::new(GRANT_SOCKET))
-}
 
 /// Returns whether a grant is no more: its directory goes with it, where a daemon that stops takes the socket alone. Where that
 /// is mounted, as in a container, it has no name any more.

@@ -7,7 +7,6 @@
 mod answer;
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,8 +18,8 @@ use hyper::http::response;
 use hyper::{Method, Request};
 use hyper_util::client::legacy;
 use hyperlocal::{UnixClientExt as _, UnixConnector};
-use occ_proto::paths::is_read_only;
-use occ_proto::policy::{CLIENT_HEADER, GRANT_SOCKET};
+use occ_proto::paths::{is_grants, is_read_only};
+use occ_proto::policy::CLIENT_HEADER;
 use occ_proto::prompt::{PROMPTS_HEADER, PromptList};
 use occ_proto::trust::NewHostKey;
 use occ_proto::{
@@ -359,7 +358,7 @@ impl Client {
 
     /// Returns whether the socket is a grant's.
     pub(crate) fn is_grants(&self) -> bool {
-        self.socket.file_name() == Some(OsStr::new(GRANT_SOCKET))
+        is_grants(&self.socket)
     }
 
     /// Returns the approvals that requests of this process wait for.

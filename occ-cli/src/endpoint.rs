@@ -7,11 +7,11 @@ use std::os::unix::fs::{
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use occ_proto::paths::{Env, PathError};
+use occ_proto::paths::{Env, PathError, is_grants};
 use occ_proto::text::sanitize;
 use tokio::net::UnixStream;
 
-use crate::autostart::{RESTART, is_grants};
+use crate::autostart::RESTART;
 use crate::commands::Context;
 use crate::error::CliError;
 use crate::hint::{NO_HOME, and_then, cure_of, in_the_way, shell_word};

@@ -3,8 +3,7 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
-use occ_proto::paths::is_read_only;
-use occ_proto::policy::GRANT_SOCKET;
+use occ_proto::paths::{is_grants, is_read_only};
 use occ_proto::text::sanitize;
 
 use crate::autostart::{occd_program, units};
@@ -20,7 +19,7 @@ const DELETED: &str = " (deleted)";
 pub(crate) async fn explained(context: &Context<'_>, error: CliError) -> CliError {
     let (Some(why), Ok(socket)) = (&error.unanswered, socket_path(context)) else { return error };
     // A daemon has these beside the socket that goes with its lock.
-    let is_beside = socket.file_name() == Some(OsStr::new(GRANT_SOCKET)) || is_read_only(&socket);
+    let is_beside = is_grants(&socket) || is_read_only(&socket);
     if is_beside || locks::holder(&socket).is_some() {
         return error;
     }

@@ -7,6 +7,8 @@ use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::policy::GRANT_SOCKET;
+
 /// The policy of this machine's administrator, for all its users. Not to be had by a variable: those are the user's.
 pub const SYSTEM_POLICY: &str = "/etc/occ/policy.toml";
 
@@ -39,6 +41,11 @@ pub fn read_only_beside(socket: &Path) -> PathBuf {
 /// would give all that it can do to whoever may only look.
 pub fn is_read_only(socket: &Path) -> bool {
     socket.file_stem().is_some_and(|stem| stem.as_encoded_bytes().ends_with(b"-ro"))
+}
+
+/// Returns whether a socket has the name of a grant's, which serves one host behind a policy of its own.
+pub fn is_grants(socket: &Path) -> bool {
+    socket.file_name().is_some_and(|name| name == GRANT_SOCKET)
 }
 
 /// Returns the link that leads nowhere, among a path and what it is in, if there is one.

@@ -1,15 +1,13 @@
 //! `occ audit`: what was done through occd, on whose behalf, and how it ended.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader, ErrorKind};
 use std::path::Path;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use occ_proto::audit::{AuditEvent, AuditFilter, AuditLine, AuditOutcome, Joined};
-use occ_proto::paths::{Env, is_read_only};
-use occ_proto::policy::GRANT_SOCKET;
+use occ_proto::paths::{Env, is_grants, is_read_only};
 use occ_proto::text::sanitize;
 
 use super::Context;
@@ -77,7 +75,7 @@ pub(crate) async fn run(context: &Context<'_>, args: &AuditArgs) -> Result<u8, C
 /// Returns whether a socket is that of a grant, or the read-only one: whoever names it does not ask for what the files here
 /// have, and only the daemon behind it knows what may be seen there.
 fn is_narrow(socket: &Path) -> bool {
-    socket.file_name() == Some(OsStr::new(GRANT_SOCKET)) || is_read_only(socket)
+    is_grants(socket) || is_read_only(socket)
 }
 
 /// Tells what the daemon tells, and when it is followed, what the next one does.

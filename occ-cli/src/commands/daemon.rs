@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use occ_proto::daemon::Version;
-use occ_proto::paths::is_read_only;
+use occ_proto::paths::{is_grants, is_read_only};
 use occ_proto::text::sanitize;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::json;
@@ -369,7 +369,7 @@ async fn status(context: &Context<'_>) -> Result<u8, CliError> {
     }
     match autostart::connect(context, Start::Never).await {
         Ok(found) => describe(context, found).await,
-        Err(error) if error.code == ABSENT && !autostart::is_grants(&socket) => {
+        Err(error) if error.code == ABSENT && !is_grants(&socket) => {
             if let Some(pid) = locks::holder(&socket) {
                 let text = format!(
                     "occd (process {pid}) runs, but its socket {} is gone: it is just ending, or somebody removed it.",

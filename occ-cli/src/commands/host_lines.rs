@@ -70,12 +70,9 @@ impl Screen {
         }
     }
 
-    /// Returns text as it is written to a stream: above a question that stands there.
+    /// Returns text as it is written to a stream.
     fn shown(&self, stream: Stream, text: Vec<u8>) -> Bytes {
-        match self.is_terminal(stream) {
-            true => self.ui.question.above(text).into(),
-            false => text.into(),
-        }
+        self.ui.above_question(self.is_terminal(stream), text).into()
     }
 
     /// Takes whole lines.

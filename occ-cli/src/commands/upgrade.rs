@@ -2,14 +2,14 @@
 //!
 //! A daemon tells its version in every answer, so one of the same version costs nothing.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
 use hyper::Method;
 use occ_proto::daemon::HandOver;
-use occ_proto::policy::GRANT_SOCKET;
+use occ_proto::paths::is_grants;
 use serde::Deserialize;
 use tokio::process::Command as Program;
 
@@ -89,7 +89,7 @@ pub(crate) async fn too_old(client: &Client) -> Option<CliError> {
 /// Returns what is to be said.
 async fn replace(context: &Context<'_>, other: &str) -> Result<Option<String>, CliError> {
     // Somebody else's daemon, as it were.
-    if endpoint::socket_path(context)?.file_name() == Some(OsStr::new(GRANT_SOCKET)) {
+    if is_grants(&endpoint::socket_path(context)?) {
         return Ok(None);
     }
     let older = format!("occd {other} is older than occ {OWN}");

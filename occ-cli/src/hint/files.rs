@@ -186,13 +186,10 @@ pub(crate) fn anothers_way(detail: &str) -> Option<String> {
     let (before, _) = detail.split_once(" belongs to user id ")?;
     let path = before.strip_prefix("the directory ")?;
     let looks = format!("ls -ld {}", shell_word(path));
-    let env = Env::from_process();
-    let is_on_the_way = |dir: Option<&PathBuf>| dir.is_some_and(|dir| dir.starts_with(path));
-    Some(match () {
-        () if is_on_the_way(env.xdg_runtime_dir.as_ref()) => {
-            format!("{looks}; {UNSET_RUNTIME_DIR}")
-        }
-        () => format!("{looks}; export {STATE_HOME}=DIR, to which nothing of that user's leads"),
+    let runtime_dir = Env::from_process().xdg_runtime_dir;
+    Some(match runtime_dir.is_some_and(|dir| dir.starts_with(path)) {
+        true => format!("{looks}; {UNSET_RUNTIME_DIR}"),
+        false => format!("{looks}; export {STATE_HOME}=DIR, to which nothing of that user's leads"),
     })
 }
 

@@ -110,19 +110,18 @@ impl Ui {
     /// Writes text to standard output.
     pub(crate) fn print(&self, text: &str) -> Result<(), CliError> {
         self.clear_progress();
-        match self.stdout_terminal {
-            true => write_stdout(&self.question.above(text.into())),
-            false => write_stdout(text.as_bytes()),
-        }
+        write_stdout(&self.above_question(self.stdout_terminal, text.into()))
+    }
+
+    /// Returns text as it is written to a stream: above a question that stands on the terminal, if the stream is one.
+    pub(crate) fn above_question(&self, is_terminal: bool, text: Vec<u8>) -> Vec<u8> {
+        if is_terminal { self.question.above(text) } else { text }
     }
 
     /// Writes text to standard error, also where only the essential is wanted.
     pub(crate) fn complain(&self, text: &str) {
         self.clear_progress();
-        match self.stderr_terminal {
-            true => write_stderr(&self.question.above(text.into())),
-            false => write_stderr(text.as_bytes()),
-        }
+        write_stderr(&self.above_question(self.stderr_terminal, text.into()));
     }
 
     /// Writes one line to standard output, unless only the essential is wanted.

@@ -17,7 +17,7 @@ use super::App;
 use super::document::{Binary, FileEvent, FileRead};
 use super::error::ApiResult;
 use super::extract::{Caller, FileAt, Query};
-use super::files::{FileQuery, problem, put, tags};
+use super::files::{FileQuery, check_match, problem, put, tags};
 use super::json::{self, Json};
 use super::params::{FilePath, FileReadHeaders, IfMatch};
 use super::permit::place_of;
@@ -116,11 +116,7 @@ pub(super) async fn read(
     {
         return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response());
     }
-    if let Some(tags) = tags(&headers, &header::IF_MATCH)
-        && !tags.iter().any(|tag| *tag == etag || tag == "*")
-    {
-        return Err(failed(FileError::Changed(Shown::of(&at.path))));
-    }
+    check_match(&headers, &at, &attrs)?;
     let mut answer = HeaderMap::new();
     put(&mut answer, header::ETAG, &etag);
     put(&mut answer, header::ACCEPT_RANGES, "bytes");

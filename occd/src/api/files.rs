@@ -322,7 +322,7 @@ pub(super) async fn remove(
 }
 
 /// Checks `If-Match` against a file as it is.
-fn check_match(headers: &HeaderMap, at: &FileAt, attrs: &Attrs) -> ApiResult<()> {
+pub(super) fn check_match(headers: &HeaderMap, at: &FileAt, attrs: &Attrs) -> ApiResult<()> {
     match tags(headers, &header::IF_MATCH) {
         Some(tags) if !tags.iter().any(|tag| *tag == attrs.etag() || tag == "*") => {
             Err(problem(&at.executor, &FileError::Changed(Shown::of(&at.path))))

@@ -258,16 +258,12 @@ fn names(text: &str, hidden: &mut Vec<Range<usize>>) {
         let is_header = HEADERS.contains(&plain.strip_prefix("-h").unwrap_or(&plain));
         at = end;
         // What begins behind a blank with a backslash is the rest of a word of a shell.
-        let is_rest = |start: usize| bytes[start..].starts_with(b"\\ ");
+        let value = |start: usize, is_line| match bytes[start..].starts_with(b"\\ ") {
+            true => word_of_shell(text, start),
+            false => value(text, start, is_line),
+        };
         if plain == "bearer" {
-            let start = skip(end, b" ");
-            hide(
-                hidden,
-                match is_rest(start) {
-                    true => word_of_shell(text, start),
-                    false => value(text, start, false),
-                },
-            );
+            hide(hidden, value(skip(end, b" "), false));
             continue;
         }
         if !is_header && !names_secret(name) {
@@ -288,8 +284,7 @@ fn names(text: &str, hidden: &mut Vec<Range<usize>>) {
             let range = match (is_assigned, is_option(name) && open_quote(&text[..end]).is_none()) {
                 (true, _) => value_of_assignment(text, name_at, start),
                 (false, true) => word_of_shell(text, start),
-                (false, false) if is_rest(start) => word_of_shell(text, start),
-                (false, false) => value(text, start, is_header || is_line),
+                (false, false) => value(start, is_header || is_line),
             };
             // What is hidden is not looked at again, nor taken for a name.
             at = range.end.max(end);

@@ -415,9 +415,8 @@ fn who_is_attached_waits_for_a_host_that_is_down_also_at_the_next_daemon() {
     assert_eq!(exit_code(&mut occ), 3);
 }
 
-#[test]
-fn a_screen_outlives_daemons_that_are_killed() {
-    let Some((mut far, _dir)) = far_with(&[&POSIX[..], &["tmux"]].concat()) else { return };
+/// Attaches to the screen of a session `work`, which says what it reads, and ends with 6 at `end`.
+fn at_a_screen(far: &Far) -> testkit::Terminal {
     let line = "while read -r x; do echo got $x; test $x = end && exit 6; done";
     let start = ["session", "start", "--host", "h", "--name", "work", "--tty", "--"];
     far.rig.occ_ok(&[&start[..], &["sh", "-c", line]].concat());
@@ -427,6 +426,13 @@ fn a_screen_outlives_daemons_that_are_killed() {
     terminal.resize(24, 80);
     terminal.type_text("first\r");
     terminal.wait_for("got first");
+    terminal
+}
+
+#[test]
+fn a_screen_outlives_daemons_that_are_killed() {
+    let Some((mut far, _dir)) = far_with(&[&POSIX[..], &["tmux"]].concat()) else { return };
+    let mut terminal = at_a_screen(&far);
     // The next one is started by whoever is attached, and killed as soon as it runs, or when it is of use again.
     let root = far.rig.root().display().to_string();
     let is_daemon = |process: &Process| process.name() == "occd";
@@ -454,14 +460,7 @@ fn a_screen_outlives_daemons_that_are_killed() {
 fn who_looks_at_a_screen_starts_no_daemon_that_somebody_stops() {
     let Some((mut far, _dir)) = far_with(&[&POSIX[..], &["tmux"]].concat()) else { return };
     far.rig.set_env("OCCD_BIN", testkit::daemon::daemon_binary());
-    let line = "while read -r x; do echo got $x; test $x = end && exit 6; done";
-    let start = ["session", "start", "--host", "h", "--name", "work", "--tty", "--"];
-    far.rig.occ_ok(&[&start[..], &["sh", "-c", line]].concat());
-    let mut occ = far.rig.occ(&["session", "attach", "work"]);
-    occ.env("TERM", "xterm");
-    let mut terminal = testkit::Terminal::control(&occ, "");
-    terminal.type_text("first\r");
-    terminal.wait_for("got first");
+    let mut terminal = at_a_screen(&far);
     let stopped = far.rig.occ_ok(&["daemon", "stop"]);
     assert!(!stopped.contains("started it again"), "{stopped}");
     terminal.wait_for("[work] paused: ");

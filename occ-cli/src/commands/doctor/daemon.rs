@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use occ_proto::daemon::Version;
-use occ_proto::paths::Env;
+use occ_proto::paths::{Env, is_grants};
 use occ_proto::policy::PolicyView;
 use occ_proto::text::sanitize;
 use tokio::time::timeout;
@@ -37,7 +37,7 @@ pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
     let shown = socket.display().to_string();
     let found = match autostart::connect(context, Start::Never).await {
         Ok(found) => found,
-        Err(error) if error.code == ABSENT && !autostart::is_grants(&socket) => {
+        Err(error) if error.code == ABSENT && !is_grants(&socket) => {
             if let Some(pid) = locks::holder(&socket) {
                 let text = format!("process {pid} holds the lock, and nobody listens on {shown}");
                 return vec![Finding::failed("daemon", text, "occ daemon restart")];
